@@ -14,7 +14,7 @@ use connshaper::net::netblock::{NetblockTable, mask};
 use connshaper::policy::limit::{CounterLimitId, SessionLimitId};
 use connshaper::policy::lists::ListEntry;
 use connshaper::policy::name_patterns::{NamePattern, NamePatterns};
-use connshaper::policy::{CountRecord, Counter, Plan, Policy, Readings, Scope, SessionRecord};
+use connshaper::policy::{CountRecord, CounterValue, Plan, Policy, Readings, Scope, SessionRecord};
 use connshaper::postfix::decoder::RequestDecoder;
 use connshaper::session::Sessions;
 use connshaper::store::local::CounterId;
@@ -28,7 +28,7 @@ criterion_main!(micro);
 
 const MINUTE: u64 = 60_000;
 
-const HIT: Counter = Counter { count: 1, left: 60, added: 1 };
+const HIT: CounterValue = CounterValue { count: 1, left: 60, added: 1 };
 
 /// A request as Postfix 3.7 sends it at RCPT.
 const REQUEST: &str = "\

@@ -30,7 +30,7 @@ impl ControlCommand for CheckHitArgs {
 
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<CountStatus, Problem> {
         let rules = control.service.rules.load_full();
-        let counted = self.counter.counted(&rules.policy)?;
+        let counted = self.counter.target_counter(&rules.policy)?;
         let checks = checks_of(counted.clone(), self.counter.amount);
         let readings = preview(&rules.store, &checks, now).await;
         let found = checks.checks[0].reading(&readings, now);

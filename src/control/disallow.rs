@@ -27,7 +27,7 @@ impl ControlCommand for DisallowArgs {
 
     /// Ends it on every host that shares the store. Sessions that were let in stay in.
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<LiftAnswer, Problem> {
-        let target = &control.service.rules.load().policy.target(&self.target);
+        let target = &control.service.rules.load().policy.canonical_target(&self.target);
         let of = target.to_override().map_err(Problem::usage)?;
         let service = &control.service;
         // Another host may have allowed it a moment ago.

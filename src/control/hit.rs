@@ -12,7 +12,7 @@ use crate::engine::target::TargetCounter;
 use crate::net::clock::Now;
 use crate::observe::log::LogRecord;
 use crate::observe::terminal::Paint;
-use crate::policy::{Counter, Decision, Policy, Reason, SessionRecord};
+use crate::policy::{CounterValue, Decision, Policy, Reason, SessionRecord};
 
 /// The most that one command counts.
 const MAX_AMOUNT: u32 = 1_000_000;
@@ -52,11 +52,11 @@ fn one() -> u32 {
 
 impl CounterArgs {
     /// The limit and the key that are named.
-    pub(super) fn counted<'p>(&self, policy: &'p Policy) -> Result<TargetCounter<'p>, Problem> {
+    pub(super) fn target_counter<'p>(&self, policy: &'p Policy) -> Result<TargetCounter<'p>, Problem> {
         if !(1..=MAX_AMOUNT).contains(&self.amount) {
             return Err(Problem::usage(format!("the amount must be between 1 and {MAX_AMOUNT}")));
         }
-        policy.named(&self.limit, &self.key).map_err(Problem::usage)
+        policy.counter_by_text(&self.limit, &self.key).map_err(Problem::usage)
     }
 
     pub(super) fn describe(&self, line: &mut LogRecord) {
@@ -92,7 +92,7 @@ impl ControlCommand for HitArgs {
     /// A limit bans for such hits as for any other.
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<HitAnswer, Problem> {
         let rules = control.service.rules.load_full();
-        let counted = self.counter.counted(&rules.policy)?;
+        let counted = self.counter.target_counter(&rules.policy)?;
         let checks = checks_of(counted.clone(), self.counter.amount);
         let readings = count(&rules.store, &checks, now).await;
         let found = checks.checks[0].reading(&readings, now);
@@ -127,7 +127,7 @@ impl ControlCommand for HitArgs {
 }
 
 impl CountStatus {
-    pub(super) fn of(counted: &TargetCounter<'_>, decision: &Decision<'_>, hit: Option<Counter>) -> Self {
+    pub(super) fn of(counted: &TargetCounter<'_>, decision: &Decision<'_>, hit: Option<CounterValue>) -> Self {
         let refusal = decision.verdict.refusal().or_else(|| decision.would_refuse().next());
         Self {
             limit: counted.limit.name.clone(),

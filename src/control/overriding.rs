@@ -143,7 +143,7 @@ impl OverrideArgs {
     ) -> Result<OverrideAnswer, Problem> {
         let service = &control.service;
         let rules = service.rules.load_full();
-        let target = &rules.policy.target(&self.target);
+        let target = &rules.policy.canonical_target(&self.target);
         let of = target.to_override().map_err(Problem::usage)?;
         let note = self.note.as_deref().map(checked_note).transpose().map_err(Problem::usage)?;
         let seconds = checked_seconds(self.seconds).map_err(Problem::usage)?;

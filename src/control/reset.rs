@@ -70,9 +70,9 @@ impl ControlCommand for ResetArgs {
     async fn run(&self, control: &Control, user: &str, now: Now) -> Result<ResetAnswer, Problem> {
         let service = &control.service;
         let rules = service.rules.load_full();
-        let target = &rules.policy.target(&self.target);
+        let target = &rules.policy.canonical_target(&self.target);
         let store = rules.store.name();
-        let (mut counted, others) = service.named_keys.counted(&rules, target, now).await;
+        let (mut counted, others) = service.named_keys.counters_of(&rules, target, now).await;
         let mut notes = Vec::new();
         if others > 0 {
             notes.push(format!("{others} further keys of it were counted, and are not reset; repeat it"));
@@ -81,7 +81,7 @@ impl ControlCommand for ResetArgs {
         let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
         if let Target::Netblock(netblock) = target {
             let (clients, more) = rules.store.clients_within(rules.policy.limits(), *netblock, now).await;
-            counted.extend(clients.iter().flat_map(|client| rules.policy.counted(&Target::Client(client.address))));
+            counted.extend(clients.iter().flat_map(|client| rules.policy.counters_of(&Target::Client(client.address))));
             // A ban outlasts the window, so its client need not be among those.
             counted.extend(bans.iter().cloned());
             let mut seen = HashSet::new();

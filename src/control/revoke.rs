@@ -42,7 +42,7 @@ impl ControlCommand for RevokeArgs {
     /// Takes from the newest slot of a sliding window on, down to no hits. The window goes on as it was.
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<RevokeAnswer, Problem> {
         let rules = control.service.rules.load_full();
-        let counted = self.counter.counted(&rules.policy)?;
+        let counted = self.counter.target_counter(&rules.policy)?;
         let down = || Problem::unavailable(format!("{} is down: nothing was taken back", rules.store.name()));
         let counters = window_counters(&rules.store, &counted, now).await.ok_or_else(down)?;
         let mut left = self.counter.amount;

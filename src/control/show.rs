@@ -162,10 +162,10 @@ impl ControlCommand for ShowArgs {
         let Some(target) = &self.target else {
             return Err(Problem::usage("name a client or a key, or say --over or --most"));
         };
-        let target = &rules.policy.target(target);
+        let target = &rules.policy.canonical_target(target);
         let is_prefix = matches!(target, Target::Netblock(_));
         let mut counters = Vec::new();
-        let (found, others) = control.service.named_keys.counted(&rules, target, now).await;
+        let (found, others) = control.service.named_keys.counters_of(&rules, target, now).await;
         for counted in found {
             match Reading::of(&rules.store, &counted, now).await {
                 Some(reading) if is_prefix && reading.left + reading.banned == 0 => {}

@@ -36,7 +36,7 @@ impl ControlCommand for UnbanArgs {
         // Another host may have banned it a moment ago.
         service.overrides.refresh(service, now).await;
         let rules = service.rules.load_full();
-        let target = &rules.policy.target(target);
+        let target = &rules.policy.canonical_target(target);
         let found = limit_bans(service, &rules, target, now).await;
         let was = found.bans.iter().map(|(one, reading)| {
             format!("{} was banned by limit {} for {} more", one.part, one.limit.name, lasting(reading.banned))
@@ -78,7 +78,7 @@ impl ControlCommand for UnbanArgs {
         if !changes.is_empty() {
             notes.extend(service.overrides.change(service, changes, now).await?.note());
         }
-        for one in service.named_keys.counted(&rules, target, now).await.0.into_iter().chain(bans) {
+        for one in service.named_keys.counters_of(&rules, target, now).await.0.into_iter().chain(bans) {
             let reading = Reading::of(&rules.store, &one, now).await;
             if let Some(reading) = reading.filter(|reading| reading.count > one.threshold) {
                 let (limit, key, count, threshold) = (&one.limit.name, &one.part, reading.count, one.threshold);

@@ -140,13 +140,13 @@ impl Daemon {
         self.config.free_policy();
         let mut lists = ListWatch::new(&current);
         loop {
-            let news = tokio::select! {
+            let event = tokio::select! {
                 order = signals.next() => DaemonEvent::Order(order),
                 changed = lists.changed() => DaemonEvent::Lists(changed),
                 Some(told) = asked.recv() => DaemonEvent::Asked(told),
             };
             // A file system that hangs does not keep us from stopping.
-            match news {
+            match event {
                 DaemonEvent::Order(SignalAction::Stop) => break,
                 DaemonEvent::Order(SignalAction::Reload) | DaemonEvent::Asked(_) => {
                     self.tell(notify::reloading());
@@ -154,7 +154,7 @@ impl Daemon {
                         break;
                     };
                     let outcome = self.finish_reload(loaded);
-                    if let DaemonEvent::Asked(told) = news {
+                    if let DaemonEvent::Asked(told) = event {
                         // The client may have closed its connection meanwhile.
                         let _ = told.send(outcome.as_ref().map(|(_, notes)| notes.clone()).map_err(String::clone));
                     }

@@ -33,7 +33,7 @@ pub struct LimitBans<'p> {
 /// The bans of limits that are in force for a target. Where a shared store cannot list its keys, those in a
 /// netblock are the ones that this process knows.
 pub async fn limit_bans<'p>(service: &Service, rules: &'p Rules, target: &Target, now: Now) -> LimitBans<'p> {
-    let (mut counted, mut more) = service.named_keys.counted(rules, target, now).await;
+    let (mut counted, mut more) = service.named_keys.counters_of(rules, target, now).await;
     if let Target::Netblock(netblock) = target {
         let (clients, rest) = rules.store.bans_within(rules.policy.limits(), *netblock, now).await;
         counted.extend(clients.iter().filter_map(|client| counted_client(&rules.policy, client)));
@@ -87,7 +87,7 @@ pub fn apply_event(service: &Service, event: &BanEvent, announces: bool, now: No
     let BanEvent { limit, key, kind, .. } = event;
     let rules = service.rules.load();
     let Ok(target) = key.parse::<Target>() else { return };
-    let counted = rules.policy.counted(&target);
+    let counted = rules.policy.counters_of(&target);
     let Some(counted) = counted.iter().find(|one| one.limit.name == *limit && one.part.to_string() == *key) else {
         return;
     };

@@ -11,7 +11,7 @@ use crate::net::clock::Now;
 use crate::policy::checks::{CheckState, LimitCheck, Operations};
 use crate::policy::key::KeyPart;
 use crate::policy::limit::CountKind;
-use crate::policy::{Counter, CounterKind, Key, LimitChecks, Operation, Readings, Scope};
+use crate::policy::{CounterKind, CounterValue, Key, LimitChecks, Operation, Readings, Scope};
 use crate::store::Store;
 
 /// What the store would answer to the operations of these checks: each counter is read, and what the request would
@@ -21,14 +21,14 @@ pub async fn preview(store: &Store, checks: &LimitChecks<'_>, now: Now) -> Readi
     let operations = checks.operations(now);
     let reads = operations.iter().map(|operation| Operation { amount: 0, ..*operation });
     let found = store.count(reads.collect::<Operations<'_>>(), now).await;
-    let added = |(counter, operation): (Option<Counter>, &Operation<'_>)| {
+    let added = |(counter, operation): (Option<CounterValue>, &Operation<'_>)| {
         let Operation { amount, exptime, .. } = *operation;
         let counter = counter?;
         if amount == 0 {
             return Some(counter);
         }
         let left = if counter.count == 0 { exptime } else { counter.left };
-        Some(Counter { count: counter.count.saturating_add(amount), left, added: amount })
+        Some(CounterValue { count: counter.count.saturating_add(amount), left, added: amount })
     };
     Readings::new(&operations, found.into_iter().zip(&operations).map(added))
 }
@@ -102,7 +102,7 @@ async fn is_new(store: &Store, check: &LimitCheck<'_>, kind: CounterKind, counts
     let operations: Operations<'_> =
         [operation(kind, u32::from(counts)), operation(CounterKind::FixedWindow, 0)].into_iter().collect();
     let found = store.count(operations, now).await;
-    let counter = |place: usize| found[place].unwrap_or(Counter { count: 0, left: 0, added: 0 });
+    let counter = |place: usize| found[place].unwrap_or(CounterValue { count: 0, left: 0, added: 0 });
     let (client, window) = (counter(0), counter(1));
     // The client had no counter before this hit.
     if client.count <= client.added {

@@ -17,7 +17,7 @@ use crate::policy::calendar::{LocalCalendar, Period};
 use crate::policy::key::KeyPart;
 use crate::policy::limit::CounterLimitId;
 use crate::policy::record_snapshot::LimitIds;
-use crate::policy::{Counter, LimitCheck};
+use crate::policy::{CounterValue, LimitCheck};
 
 /// The usual length of a day in seconds.
 const DAY: u64 = 86_400;
@@ -82,7 +82,7 @@ impl DailyCounts {
     }
 
     /// Notes hits by name, of which so many were let pass.
-    pub fn note(&self, check: &LimitCheck<'_>, hit: Counter, passed: u32, now: Now) {
+    pub fn note(&self, check: &LimitCheck<'_>, hit: CounterValue, passed: u32, now: Now) {
         let mut tables = lock(&self.tables);
         self.turn(&mut tables, now);
         let day = tables.days.today.limits.entry(check.limit.id).or_default();

@@ -10,7 +10,7 @@ use std::task::{Context, Waker};
 
 use crate::engine::counting::{leave_out_known_clients, retime};
 use crate::engine::delay_permits::DelayPermit;
-use crate::engine::report::{counted, report, would_refuse};
+use crate::engine::report::{note_counts, report, would_refuse};
 use crate::engine::service::{Rules, Service};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
@@ -124,7 +124,7 @@ impl<'r> Asked<'r, '_> {
     /// Judges by what the store has answered.
     fn judge(&self, mut session: SessionGuard<'_>, checks: &LimitChecks<'r>, readings: &Readings) -> Answer<'r> {
         let mut decision = self.rules.policy.judge(checks, readings, session.record(), self.now);
-        counted(self.service, checks, &decision, self.request, self.now);
+        note_counts(self.service, checks, &decision, self.request, self.now);
         self.finish(session, &mut decision)
     }
 
@@ -143,10 +143,10 @@ impl<'r> Asked<'r, '_> {
         if session.record().message().is_some() {
             session.follow_message(request, decision.passes(), now);
         }
-        let news = decision.must_report || session.lookup.new;
+        let must_report = decision.must_report || session.lookup.new;
         drop(session);
         apply(service, rules, decision, Some(request), now);
-        if news {
+        if must_report {
             report(service, Door::Smtp, client, &decision.verdict, now);
         }
         (std::mem::replace(&mut decision.verdict, Verdict::Pass(Pass::WithinLimits)), permit)

@@ -16,7 +16,7 @@ use crate::net::recent_map::RecentMap;
 use crate::net::{lock, secret};
 use crate::policy::key::KeyPart;
 use crate::policy::limit::{CounterLimitId, Window};
-use crate::policy::{Counter, Limit, LimitCheck};
+use crate::policy::{CounterValue, Limit, LimitCheck};
 
 /// Keys that are known by name at once, in some 20 MB. Of more, those are forgotten that were counted longest ago;
 /// their counts stay.
@@ -76,7 +76,7 @@ impl NamedKey {
         TargetCounter { limit, part: self.part.clone(), threshold }
     }
 
-    fn hit(&mut self, check: &LimitCheck<'_>, hit: Counter, client: IpAddr, now: Now) -> Option<Crossing> {
+    fn hit(&mut self, check: &LimitCheck<'_>, hit: CounterValue, client: IpAddr, now: Now) -> Option<Crossing> {
         let exptime = u64::from(check.limit.exptime);
         let (began, left_ms) = match &check.limit.window {
             Window::Fixed => {
@@ -117,7 +117,7 @@ pub struct NamedKeys {
 
 impl NamedKeys {
     /// Notes hits of a key, and returns the bound that they have crossed.
-    pub fn note(&self, check: &LimitCheck<'_>, hit: Counter, client: IpAddr, now: Now) -> Option<Crossing> {
+    pub fn note(&self, check: &LimitCheck<'_>, hit: CounterValue, client: IpAddr, now: Now) -> Option<Crossing> {
         let key = key_hash(check.limit.id, &check.part);
         let note = |known: &mut Option<NamedKey>| {
             let key = known.get_or_insert_with(|| NamedKey::new(check.limit, &check.part));
@@ -172,8 +172,13 @@ impl NamedKeys {
 
     /// All counters of a target: of whole keys, in the order of the limits, and of keys that have it among their
     /// fields, as far as this process knows them. Also returns how many more of the latter there are.
-    pub async fn counted<'p>(&self, rules: &'p Rules, target: &Target, now: Now) -> (Vec<TargetCounter<'p>>, usize) {
-        let mut counted = rules.policy.counted(target);
+    pub async fn counters_of<'p>(
+        &self,
+        rules: &'p Rules,
+        target: &Target,
+        now: Now,
+    ) -> (Vec<TargetCounter<'p>>, usize) {
+        let mut counted = rules.policy.counters_of(target);
         let Target::Key(text) = target else { return (counted, 0) };
         let (found, more) = self.found(rules, &KeyPart::Text(text.as_str().into()), now).await;
         for one in found {

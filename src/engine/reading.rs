@@ -3,7 +3,7 @@
 use crate::engine::target::TargetCounter;
 use crate::net::clock::Now;
 use crate::policy::limit::Window;
-use crate::policy::{Counter, CounterKind, Operation, sliding_window};
+use crate::policy::{CounterKind, CounterValue, Operation, sliding_window};
 use crate::store::Store;
 
 /// All counters of one key, read at one moment.
@@ -63,7 +63,7 @@ pub async fn window_counters(store: &Store, counted: &TargetCounter<'_>, now: No
 }
 
 /// Every counter of a key, without counting.
-async fn counters(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Vec<(CounterKind, Counter)>> {
+async fn counters(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Vec<(CounterKind, CounterValue)>> {
     let exptime = counted.limit.exptime;
     // An exact window returns how long until a hit is allowed: with a threshold of 1 that is until it is empty.
     let threshold = |kind| if kind == CounterKind::ExactWindow { 1 } else { counted.threshold };

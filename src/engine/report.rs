@@ -22,7 +22,7 @@ use crate::policy::checks::CheckState;
 use crate::policy::key::KeyPart;
 use crate::policy::limit::CounterLimitId;
 use crate::policy::request::{Request, Stage};
-use crate::policy::{Counter, Decision, Door, Limit, LimitCheck, LimitChecks, Pass, Reason, Refusal, Verdict};
+use crate::policy::{CounterValue, Decision, Door, Limit, LimitCheck, LimitChecks, Pass, Reason, Refusal, Verdict};
 
 /// Reports a verdict: at Postfix's door once per session and count, not per request.
 pub fn report(service: &Service, door: Door, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
@@ -60,7 +60,7 @@ pub fn would_refuse(service: &Service, refusal: &Refusal<'_>, now: Now) {
 }
 
 /// Notes what was counted for a request.
-pub fn counted(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<'_>, request: &Request, now: Now) {
+pub fn note_counts(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<'_>, request: &Request, now: Now) {
     service.tally.note_limits(checks);
     let passes = decision.passes();
     for (check, hit) in decision.hits(checks) {
@@ -79,7 +79,7 @@ fn crossed(
     service: &Service,
     checks: &LimitChecks<'_>,
     check: &LimitCheck<'_>,
-    hit: Counter,
+    hit: CounterValue,
     crossing: Crossing,
     request: &Request,
     now: Now,
@@ -359,7 +359,7 @@ impl Tally {
 
     /// Notes hits, of which `passed` were let pass, if they are of a client within its limit. Returns whether they are;
     /// all others are noted by name.
-    pub fn note_hits(&self, check: &LimitCheck<'_>, hit: Counter, passed: u32) -> bool {
+    pub fn note_hits(&self, check: &LimitCheck<'_>, hit: CounterValue, passed: u32) -> bool {
         let limit = check.limit;
         let most = limit.alerts_beyond(check.threshold).map_or(check.threshold, |most| most.min(check.threshold));
         let is_within = matches!(check.part, KeyPart::Client { .. }) && hit.count <= most;

@@ -22,11 +22,11 @@ pub async fn forget_here(service: &Service, target: Target, now: Now) {
         let (clients, _) = within(rules.store.table(), netblock, now).await;
         targets.extend(clients.iter().map(|client| Target::Client(client.address)));
     }
-    let mut counted: Vec<_> = targets.iter().flat_map(|target| rules.policy.counted(target)).collect();
+    let mut counted: Vec<_> = targets.iter().flat_map(|target| rules.policy.counters_of(target)).collect();
     keys(&counted, now).iter().for_each(|key| rules.store.forget_here(key));
     if let Target::Key(_) = targets[0] {
         // Keys that have the target among their fields: the other host may not know all that this one does.
-        let (mut found, _) = service.named_keys.counted(&rules, &targets[0], now).await;
+        let (mut found, _) = service.named_keys.counters_of(&rules, &targets[0], now).await;
         let rest = found.split_off(counted.len());
         rules.store.reset(keys(&rest, now).into_iter(), now).await;
         counted.extend(rest);
@@ -39,7 +39,8 @@ pub async fn forget_here(service: &Service, target: Target, now: Now) {
 /// those for keys that are no addresses.
 pub fn clear_refusals(service: &Service, policy: &Policy, target: &Target, counted: &[TargetCounter<'_>]) -> usize {
     // A client of a /64 is refused for all of the /64.
-    let wide = target.netblock().map(|netblock| policy.counted(&Target::Client(netblock.addr()))).unwrap_or_default();
+    let wide =
+        target.netblock().map(|netblock| policy.counters_of(&Target::Client(netblock.addr()))).unwrap_or_default();
     let wide = wide.into_iter().filter_map(|counted| match counted.part {
         KeyPart::Client { address, prefix_length } => IpNet::new(address, prefix_length).ok(),
         KeyPart::Text(_) => None,

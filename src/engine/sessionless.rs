@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::engine::counting::{count, preview};
 use crate::engine::decide::{Answer, apply, unknown_client};
-use crate::engine::report::{counted, report};
+use crate::engine::report::{note_counts, report};
 use crate::engine::service::{Rules, Service};
 use crate::net::clock::Now;
 use crate::policy::checks::{CheckState, LimitCheck, Operations};
@@ -15,7 +15,7 @@ use crate::policy::door::Door;
 use crate::policy::limit::CountKind;
 use crate::policy::request::Request;
 use crate::policy::{
-    Counter, CounterKind, Decision, Effect, Key, Limit, LimitChecks, Operation, Plan, SessionRecord, Verdict,
+    CounterKind, CounterValue, Decision, Effect, Key, Limit, LimitChecks, Operation, Plan, SessionRecord, Verdict,
 };
 
 /// What is left of a limit for a client, for the headers of an answer.
@@ -63,7 +63,7 @@ pub async fn decide_sessionless<'r>(
             };
             let decision = policy.judge(&checks, &readings, &record, now);
             if mode == CountMode::Count {
-                counted(service, &checks, &decision, request, now);
+                note_counts(service, &checks, &decision, request, now);
             }
             let quotas = quotas(&checks, &decision, now);
             (decision, quotas)
@@ -85,10 +85,10 @@ pub async fn decide_sessionless<'r>(
 
 /// What is left of the limits that are enforced and have counted.
 fn quotas<'r>(checks: &LimitChecks<'r>, decision: &Decision<'_>, now: Now) -> SmallVec<[Quota<'r>; 2]> {
-    let is_told = |(check, _): &(&LimitCheck<'r>, Counter)| {
+    let is_told = |(check, _): &(&LimitCheck<'r>, CounterValue)| {
         !check.limit.log_only && matches!(check.state, CheckState::ToCount { .. })
     };
-    let quota = |(check, hit): (&LimitCheck<'r>, Counter)| Quota {
+    let quota = |(check, hit): (&LimitCheck<'r>, CounterValue)| Quota {
         limit: &check.limit.name,
         threshold: check.threshold,
         exptime: check.limit.window.length(check.limit.exptime, now),

@@ -183,7 +183,7 @@ impl TargetCounter<'_> {
 impl Policy {
     /// A target as requests are counted: as IPv4 where its IPv6 addresses carry IPv4 addresses, and with a key in the
     /// spelling that keys have.
-    pub fn target(&self, target: &Target) -> Target {
+    pub fn canonical_target(&self, target: &Target) -> Target {
         match (target.netblock(), target) {
             (Some(netblock), _) => Target::of_netblock(self.embedded().fold_netblock(netblock)),
             (None, Target::Key(text)) => Target::Key(self.spelled(text)),
@@ -207,7 +207,7 @@ impl Policy {
     }
 
     /// The counters of a target, in the order of the limits.
-    pub fn counted(&self, target: &Target) -> Vec<TargetCounter<'_>> {
+    pub fn counters_of(&self, target: &Target) -> Vec<TargetCounter<'_>> {
         let of = |limit| match target {
             Target::Client(client) => self.of_client(limit, *client),
             Target::Netblock(netblock) => {
@@ -228,7 +228,7 @@ impl Policy {
     /// # Errors
     ///
     /// When there is no limit of that name, or the text cannot be a key of it. Its text names what to write.
-    pub fn named(&self, limit: &str, text: &str) -> Result<TargetCounter<'_>, String> {
+    pub fn counter_by_text(&self, limit: &str, text: &str) -> Result<TargetCounter<'_>, String> {
         let limit = self.limit_named(limit)?;
         if limit.per.is_client() {
             let Ok(Target::Client(client)) = text.parse() else {
@@ -242,13 +242,13 @@ impl Policy {
         if let Ok(Target::Key(key)) = text.parse()
             && let Some(part) = whole(limit, &self.spelled(&key))
         {
-            return counted(limit, part);
+            return target_counter(limit, part);
         }
         match limit.per.0.as_slice() {
-            [] => counted(limit, KeyPart::Text("all".into())),
+            [] => target_counter(limit, KeyPart::Text("all".into())),
             [field] if !text.is_empty() => {
                 let value = self.spellings().written(*field, text);
-                counted(limit, KeyPart::of_pairs([(field.word(), value.as_str())]))
+                target_counter(limit, KeyPart::of_pairs([(field.word(), value.as_str())]))
             }
             fields => {
                 let words: Vec<String> = fields.iter().map(|field| format!("{}=...", field.word())).collect();
@@ -277,7 +277,7 @@ impl Policy {
 }
 
 /// The counter of a key that the limit counts.
-fn counted(limit: &Limit, part: KeyPart) -> Result<TargetCounter<'_>, String> {
+fn target_counter(limit: &Limit, part: KeyPart) -> Result<TargetCounter<'_>, String> {
     match limit.own_threshold(&part).filter(|own| own.threshold == UNLIMITED) {
         Some(own) => Err(format!("limit {} does not count {part}, which is not limited by {own}", limit.name)),
         None => Ok(TargetCounter { limit, threshold: limit.threshold_of(&part), part }),
@@ -360,7 +360,7 @@ mod tests {
     fn a_client_has_the_counters_that_requests_of_it_would_hit() {
         let policy = policy(LIMITS);
         let of = |text: &str| -> Vec<String> {
-            let counted = policy.counted(&text.parse().unwrap());
+            let counted = policy.counters_of(&text.parse().unwrap());
             let line =
                 |counted: &TargetCounter| format!("{} {} {}", counted.limit.name, counted.part, counted.threshold);
             counted.iter().map(line).collect()
@@ -377,7 +377,8 @@ mod tests {
     #[test]
     fn a_key_of_a_limit_is_named_as_briefly_as_it_can_be() {
         let policy = policy(LIMITS);
-        let named = |limit: &str, text: &str| policy.named(limit, text).map(|counted| counted.part.to_string());
+        let named =
+            |limit: &str, text: &str| policy.counter_by_text(limit, text).map(|counted| counted.part.to_string());
         assert_eq!(named("connections", "192.0.2.1").unwrap(), "192.0.2.1");
         assert_eq!(named("login", "Joe Doe").unwrap(), "sasl_username=joe%20doe");
         assert_eq!(named("login", "sasl_username=joe").unwrap(), "sasl_username=joe");

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::attribute::Attribute;
 use super::door::Door;
-use super::key::{Counter, CounterKind, Key, KeyPart, Operation};
+use super::key::{CounterKind, CounterValue, Key, KeyPart, Operation};
 use super::limit::{CountKind, CounterLimitId, Limit, Rate, RatePer, Window};
 use super::lists::ListEntry;
 use super::overrides::ActiveOverride;
@@ -42,11 +42,11 @@ pub type Operations<'a> = SmallVec<[Operation<'a>; 1]>;
 
 /// The counters of a request as the store has answered, found by limit and kind.
 #[derive(Clone, Debug, Default)]
-pub struct Readings(SmallVec<[(CounterLimitId, CounterKind, Option<Counter>); 1]>);
+pub struct Readings(SmallVec<[(CounterLimitId, CounterKind, Option<CounterValue>); 1]>);
 
 impl Readings {
     /// What the store has answered to these operations, in their order.
-    pub fn new(operations: &Operations<'_>, answers: impl IntoIterator<Item = Option<Counter>>) -> Self {
+    pub fn new(operations: &Operations<'_>, answers: impl IntoIterator<Item = Option<CounterValue>>) -> Self {
         let mut readings = SmallVec::with_capacity(operations.len());
         for (operation, answer) in operations.iter().zip(answers) {
             readings.push((operation.key.limit.id, operation.key.kind, answer));
@@ -58,7 +58,7 @@ impl Readings {
     pub fn count<'a>(
         checks: &'a LimitChecks<'_>,
         now: Now,
-        mut count: impl FnMut(Operation<'a>) -> Option<Counter>,
+        mut count: impl FnMut(Operation<'a>) -> Option<CounterValue>,
     ) -> Self {
         let mut readings = SmallVec::with_capacity(checks.checks.len());
         checks.each_operation(now, |operation| {
@@ -68,7 +68,7 @@ impl Readings {
     }
 
     /// A counter of a check whose counters begin at `begin`; `None`: the store was down, or was not asked.
-    fn find(&self, begin: usize, check: &LimitCheck<'_>, kind: CounterKind) -> Option<Counter> {
+    fn find(&self, begin: usize, check: &LimitCheck<'_>, kind: CounterKind) -> Option<CounterValue> {
         let wanted = (check.limit.id, kind);
         let of_check = &self.0[begin.min(self.0.len())..];
         of_check.iter().find(|(id, its_kind, _)| (*id, *its_kind) == wanted).and_then(|(.., counter)| *counter)
@@ -119,7 +119,7 @@ pub enum CheckState {
 #[derive(Clone, Copy, Debug)]
 pub struct CounterReading {
     /// Hits; `None`: the store was down.
-    pub hit: Option<Counter>,
+    pub hit: Option<CounterValue>,
     /// Seconds its ban has left; 0: there is none.
     pub banned: u32,
     /// Violations before this request.
@@ -345,7 +345,7 @@ impl LimitCheck<'_> {
         let limit = self.limit;
         let hit = match &limit.window {
             _ if matches!(self.state, CheckState::ToReadBan { .. }) => {
-                readings.find(begin, self, CounterKind::ActiveBan).map(|_| Counter { count: 0, left: 0, added: 0 })
+                readings.find(begin, self, CounterKind::ActiveBan).map(|_| CounterValue { count: 0, left: 0, added: 0 })
             }
             Window::Fixed => readings.find(begin, self, CounterKind::FixedWindow),
             Window::Exact => readings.find(begin, self, CounterKind::ExactWindow),
@@ -353,7 +353,7 @@ impl LimitCheck<'_> {
             Window::Calendar(calendar) => {
                 let window = calendar.window(now);
                 let counter = readings.find(begin, self, CounterKind::Calendar(window));
-                counter.map(|counter| Counter { left: window.left(now), ..counter })
+                counter.map(|counter| CounterValue { left: window.left(now), ..counter })
             }
         };
         let read = |kind| readings.find(begin, self, kind).filter(|counter| counter.count > 0);
@@ -362,14 +362,14 @@ impl LimitCheck<'_> {
         CounterReading { hit, banned, violations }
     }
 
-    fn slide(&self, readings: &Readings, begin: usize, now: Now) -> Option<Counter> {
+    fn slide(&self, readings: &Readings, begin: usize, now: Now) -> Option<CounterValue> {
         let limit = self.limit;
         let counters = sliding_window::slots(limit.exptime, now.unix_ms)
             .map(|slot| readings.find(begin, self, CounterKind::Slot(slot)));
         let counts = counters.map(|counter| counter.map_or(0, |counter| counter.count));
         let count = counts.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
         let left = sliding_window::left(&counts, self.threshold, limit.exptime, now.unix_ms);
-        counters[0].map(|newest| Counter { count, left, added: newest.added })
+        counters[0].map(|newest| CounterValue { count, left, added: newest.added })
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::action::Action;
 use super::checks::{CheckState, LimitCheck, LimitChecks};
 use super::door::Door;
-use super::key::{Counter, CounterKind, KeyPart};
+use super::key::{CounterKind, CounterValue, KeyPart};
 use super::limit::{CountKind, Limit, SessionLimitId, Window};
 use super::message::HeldHits;
 use super::overrides::Override;
@@ -348,7 +348,10 @@ impl<'p> Decision<'p> {
 
     /// The checks that it was made from, each with its count. `counts` may begin with others: of limits that a client
     /// on the whitelist is exempt from.
-    pub fn hits<'c, 'l>(&self, checks: &'c LimitChecks<'l>) -> impl Iterator<Item = (&'c LimitCheck<'l>, Counter)> {
+    pub fn hits<'c, 'l>(
+        &self,
+        checks: &'c LimitChecks<'l>,
+    ) -> impl Iterator<Item = (&'c LimitCheck<'l>, CounterValue)> {
         let others = self.counts.len().saturating_sub(checks.checks.len());
         let counted = checks.checks.iter().zip(&self.counts[others..]);
         counted.filter_map(|(check, count)| Some((check, count.hit?)))

@@ -335,9 +335,9 @@ pub struct Operation<'a> {
     pub threshold: u32,
 }
 
-/// One counter, as the store returns it.
+/// The value of a counter, as the store returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counter {
+pub struct CounterValue {
     /// Hits in the window, this one included; 0 where there is no such counter.
     pub count: u32,
     /// Seconds until the window ends, rounded up.

@@ -62,7 +62,7 @@ use crate::policy::request::{Request, Stage};
 pub use checks::{LimitCheck, LimitChecks, Readings};
 pub use decision::{Decision, Delayed, Effect, Pass, Reason, Refund, Refusal, Verdict};
 pub use door::Door;
-pub use key::{Counter, CounterKind, Key, Operation};
+pub use key::{CounterKind, CounterValue, Key, Operation};
 pub use limit::Limit;
 pub use lists::{BLACKLIST, Blacklist};
 pub use overrides::Overrides;
@@ -282,7 +282,7 @@ impl Policy {
         };
         let with_origin = self.with_origin(request, client);
         let request = with_origin.as_ref().unwrap_or(request);
-        let news = active.is_some() || refused.is_some() && !whitelisted;
+        let is_blacklisted = active.is_some() || refused.is_some() && !whitelisted;
         let limits = self.limits_at(request.door);
         let mut checks =
             LimitChecks { named, active, limits: limits.len(), ..LimitChecks::new(client, request, whitelisted) };
@@ -312,8 +312,12 @@ impl Policy {
             }
         }
         // Where nothing is enforced a blacklisted client is logged once, even if no limit applies to it.
-        let news = self.log_only && news && is_reported(checks.active.as_ref(), record);
-        if checks.must_count() || news { Plan::Count(checks) } else { Plan::Done(self.repeat(checks, record, now)) }
+        let must_report = self.log_only && is_blacklisted && is_reported(checks.active.as_ref(), record);
+        if checks.must_count() || must_report {
+            Plan::Count(checks)
+        } else {
+            Plan::Done(self.repeat(checks, record, now))
+        }
     }
 
     /// The decision about a request from what the store has answered.
@@ -420,7 +424,7 @@ impl Policy {
         delayed: bool,
     ) -> LimitOutcome<'p> {
         let (client, stress, limit) = (checks.client, checks.stress, check.limit);
-        let refusal = |reason, hit: Counter| {
+        let refusal = |reason, hit: CounterValue| {
             let unit = u64::from(limit.counts.unit());
             let action = limit.stress_action.as_ref().filter(|_| stress).unwrap_or(&limit.action);
             Box::new(Refusal {
@@ -436,10 +440,10 @@ impl Policy {
                 entry: None,
             })
         };
-        let hit = count.hit.unwrap_or(Counter { count: 0, left: 0, added: 0 });
+        let hit = count.hit.unwrap_or(CounterValue { count: 0, left: 0, added: 0 });
         // A reload may have removed the bans of a limit.
         if count.banned > 0 && limit.ban.is_some() {
-            return LimitOutcome::Refuse(refusal(Reason::Banned, Counter { left: count.banned, ..hit }));
+            return LimitOutcome::Refuse(refusal(Reason::Banned, CounterValue { left: count.banned, ..hit }));
         }
         if count.hit.is_none() {
             return LimitOutcome::Uncounted(self.on_store_failure);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::key::Counter;
+use super::key::CounterValue;
 use super::key::KeyPart;
 use super::limit::SessionLimitId;
 use super::message::{HeldHits, MessageRecord};
@@ -23,7 +23,7 @@ pub struct CountRecord {
     /// For how long it stands.
     pub scope: Scope,
     /// What the store said; `None` when it was down and nothing counted in its place.
-    pub hit: Option<Counter>,
+    pub hit: Option<CounterValue>,
     /// Seconds its ban had left; 0: it was not banned.
     pub banned: u32,
     /// It was judged by `stress_threshold`.
@@ -53,7 +53,7 @@ const MESSAGES_PER_VERIFICATION: u32 = 3;
 
 impl CountRecord {
     /// A count that the store has just made, to be judged. The caller sets `at` and `messages`.
-    pub fn new(limit: SessionLimitId, scope: Scope, hit: Option<Counter>, banned: u32, stress: bool) -> Self {
+    pub fn new(limit: SessionLimitId, scope: Scope, hit: Option<CounterValue>, banned: u32, stress: bool) -> Self {
         Self { limit, scope, hit, banned, stress, passed: false, delay_limit: false, key: 0, at: 0, messages: 0 }
     }
 

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
     use crate::policy::key::KeyPart;
     use crate::policy::message::HeldHits;
-    use crate::policy::{Counter, CounterKind, Scope};
+    use crate::policy::{CounterKind, CounterValue, Scope};
     use crate::snapshot::section::{decode, encode};
 
     #[test]
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_record_is_the_same_under_the_ids_of_the_limits_there_are() {
-        let hit = Some(Counter { count: 3, left: 59, added: 2 });
+        let hit = Some(CounterValue { count: 3, left: 59, added: 2 });
         let counts = [
             CountRecord { passed: true, ..CountRecord::new(SessionLimitId(1), Scope::Session, hit, 0, true) },
             CountRecord { delay_limit: true, ..CountRecord::new(SessionLimitId(1), Scope::Message, None, 0, false) },

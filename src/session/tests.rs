@@ -254,10 +254,10 @@ fn the_number_of_sessions_is_bounded_by_the_policy_connections() {
 
 #[test]
 fn what_a_session_was_counted_for_is_remembered_until_it_ends() {
-    use crate::policy::{CountRecord, Counter, Scope};
+    use crate::policy::{CountRecord, CounterValue, Scope};
     let mut site = Site::new(2);
     assert!(site.begins(0, 0, "RCPT 198.51.100.1 4711 a1.10.0.0"));
-    let hit = Some(Counter { count: 3, left: 60, added: 1 });
+    let hit = Some(CounterValue { count: 3, left: 60, added: 1 });
     let counts =
         [Scope::Session, Scope::Message].map(|scope| CountRecord::new(SessionLimitId(0), scope, hit, 0, false));
     let mut is_counted = false;

@@ -33,7 +33,7 @@ use crate::net::clock::Now;
 use crate::observe::log::Log;
 use crate::observe::statistics::Statistics;
 use crate::policy::OnStoreFailure;
-use crate::policy::{Counter, CounterKind, Key, Operation, Refund};
+use crate::policy::{CounterKind, CounterValue, Key, Operation, Refund};
 pub use settings::StoreConfig;
 pub use shared::kind::SharedStoreConfig;
 
@@ -48,8 +48,8 @@ use local::{CounterId, Table};
 /// Every shared store.
 pub static STORES: &[&StoreKind] = &[&memcached::KIND, &redis::KIND, &sqlite::KIND];
 
-/// The counters of one request, in the order of its operations; `None`: not counted, because the store is down.
-pub type Hits = SmallVec<[Option<Counter>; 2]>;
+/// The values of the counters of a request, in the order of its operations; `None`: not counted, as the store is down.
+pub type CounterValues = SmallVec<[Option<CounterValue>; 2]>;
 
 /// Where hits are counted.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl From<Arc<Table>> for KnownCounts {
 }
 
 /// The reading of a counter that does not exist.
-const NOTHING: Counter = Counter { count: 0, left: 0, added: 0 };
+const NOTHING: CounterValue = CounterValue { count: 0, left: 0, added: 0 };
 
 impl Store {
     /// The store of a configuration. Must be called within a runtime.
@@ -134,7 +134,7 @@ impl Store {
         &self,
         operations: impl IntoIterator<Item = Operation<'o>>,
         now: Now,
-    ) -> impl Future<Output = Hits> {
+    ) -> impl Future<Output = CounterValues> {
         let operations = operations.into_iter();
         let mut counted = match self.backend.as_deref() {
             Some(backend) => Err(self.send_operations(backend, operations, now)),
@@ -149,7 +149,7 @@ impl Store {
     }
 
     /// Counts in this process, without waiting.
-    pub fn count_at_once(&self, mut operation: Operation<'_>, now: Now) -> Counter {
+    pub fn count_at_once(&self, mut operation: Operation<'_>, now: Now) -> CounterValue {
         // Few limits coalesce; the others do not pay for the call.
         if operation.key.limit.coalesce > 0 {
             self.coalesce.apply(&mut operation, now);
@@ -161,7 +161,7 @@ impl Store {
     pub fn take_back(&self, refund: &Refund<'_>, now: Now) {
         let Refund { limit, part, kind, amount } = refund;
         let key = Key { limit, part, kind: *kind };
-        // Hits that were not sent to the shared store need not be taken back from it.
+        // CounterValues that were not sent to the shared store need not be taken back from it.
         let sent = self.over.take_back(&key, *amount);
         self.take_back_sent(&self.counter(&key), *amount, sent, now);
         // Else the next hit would coalesce with one that no longer counts, and pass.
@@ -169,17 +169,21 @@ impl Store {
     }
 
     /// Counts in this process, on top of the last count seen if its window still runs.
-    fn count_here(&self, operation: &Operation<'_>, now: Now) -> Counter {
+    fn count_here(&self, operation: &Operation<'_>, now: Now) -> CounterValue {
         let Operation { key, amount, exptime, threshold } = *operation;
         let id = self.counter_id_of_open_window(key, now);
         if amount == 0 {
             let known = self.table.peek(id, now.monotonic);
-            return known.map_or(NOTHING, |hit| Counter { count: hit.count, left: hit.left_seconds(), added: 0 });
+            return known.map_or(NOTHING, |hit| CounterValue { count: hit.count, left: hit.left_seconds(), added: 0 });
         }
         if key.kind == CounterKind::ExactWindow && !key.limit.keeps_hits_over() {
             let known = self.table.peek(id, now.monotonic);
             if let Some(over) = known.filter(|known| known.count.saturating_add(amount) > threshold) {
-                return Counter { count: over.count.saturating_add(amount), left: over.left_seconds(), added: amount };
+                return CounterValue {
+                    count: over.count.saturating_add(amount),
+                    left: over.left_seconds(),
+                    added: amount,
+                };
             }
         }
         let lasts = match key.kind {
@@ -187,7 +191,7 @@ impl Store {
             _ => u64::from(exptime) * 1000,
         };
         let hit = self.table.hit(id, amount, lasts, threshold, now.monotonic);
-        Counter { count: hit.count, left: hit.left_seconds(), added: amount }
+        CounterValue { count: hit.count, left: hit.left_seconds(), added: amount }
     }
 
     /// The id of a key in the table. Ends a window of the calendar that is over: the table measures time by the

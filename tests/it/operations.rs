@@ -8,7 +8,7 @@ use connshaper::config::OnStoreFailure;
 use connshaper::net::clock::Now;
 use connshaper::policy::key::KeyPart;
 use connshaper::policy::limit::{Ban, CounterLimitId, Window};
-use connshaper::policy::{Counter, CounterKind, Limit, Refund, sliding_window};
+use connshaper::policy::{CounterKind, CounterValue, Limit, Refund, sliding_window};
 
 use crate::support::{Memcached, Proxy, Relay, Site, default_limit, on_every_store};
 
@@ -42,7 +42,7 @@ fn amounts_are_added_and_reads_create_nothing() {
         for purpose in
             [WINDOW, CounterKind::Slot(7), CounterKind::Violations, CounterKind::ActiveBan, CounterKind::BanCount]
         {
-            let nothing = Counter { count: 0, left: 0, added: 0 };
+            let nothing = CounterValue { count: 0, left: 0, added: 0 };
             assert_eq!(host.read(&limit, &client(2), purpose, at(0)).await, nothing);
         }
         assert_eq!(host.store.table().len(), 1);
@@ -161,7 +161,7 @@ fn coalescing_treats_the_slots_of_a_sliding_window_as_one_key() {
         let added =
             async |slot, moment| host.count(&limit, &client(1), &[(CounterKind::Slot(slot), 1)], at(moment)).await;
         assert_eq!(added(1, 900).await[0].unwrap().added, 1);
-        assert_eq!(added(2, 1100).await[0], Some(Counter { count: 0, left: 0, added: 0 }));
+        assert_eq!(added(2, 1100).await[0], Some(CounterValue { count: 0, left: 0, added: 0 }));
         assert_eq!(added(2, 1400).await[0].unwrap().added, 1);
     });
 }

@@ -529,8 +529,8 @@ fn counters_of_origins_are_texts_in_a_shared_store() {
     let config = databases.read(&databases.config("[limit.x]\nper = [\"asn\", \"country\"]\nthreshold = 3")).unwrap();
     let policy = connshaper::policy::Policy::new(&config.policy, None);
     let target = "asn=AS64500,country=ZZ".parse().unwrap();
-    let target = policy.target(&target);
-    let counted = policy.counted(&target);
+    let target = policy.canonical_target(&target);
+    let counted = policy.counters_of(&target);
     let mut key = String::new();
     counted[0].key(CounterKind::FixedWindow).write(&mut key).unwrap();
     assert_eq!(key, "connshaper:x/asn=64500,country=zz");

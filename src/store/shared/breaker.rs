@@ -162,7 +162,7 @@ mod tests {
         let (mut breaker, begin) = (Breaker::default(), Instant::now());
         let open =
             |(second, cause): (u64, String)| (second, breaker.open(&cause, 0, begin + Duration::from_secs(second)));
-        causes.into_iter().map(open).filter(|(_, news)| *news != DownLog::Nothing).collect()
+        causes.into_iter().map(open).filter(|(_, logged)| *logged != DownLog::Nothing).collect()
     }
 
     #[test]

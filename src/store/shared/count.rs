@@ -9,9 +9,9 @@ use super::over_limit::{Known, Route};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::limit::CounterLimitId;
-use crate::policy::{Counter, CounterKind, Key, OnStoreFailure, Operation};
+use crate::policy::{CounterKind, CounterValue, Key, OnStoreFailure, Operation};
 use crate::store::local::TableEntry;
-use crate::store::{Hits, NOTHING, Store};
+use crate::store::{CounterValues, NOTHING, Store};
 
 /// Milliseconds by which a window may end before the time that the store returned, in whole seconds.
 const WINDOW_END_TOLERANCE_MS: u64 = 2000;
@@ -21,7 +21,7 @@ enum CountSource {
     /// By the store, which is sent this many hits of earlier requests as well.
     Store { pending_hits: u32 },
     /// By what this process knows.
-    Cache(Counter),
+    Cache(CounterValue),
 }
 
 /// Operations of a request that are on their way.
@@ -70,9 +70,9 @@ impl Store {
     }
 
     /// Waits until operations are done or given up, and returns the counters.
-    pub(crate) async fn receive(&self, sent: &mut SentOperations<'_>, now: Now) -> Hits {
+    pub(crate) async fn receive(&self, sent: &mut SentOperations<'_>, now: Now) -> CounterValues {
         let mut replies = sent.replies.iter_mut();
-        let mut hits = Hits::new();
+        let mut hits = CounterValues::new();
         let mut complete = true;
         for (operation, source) in &sent.operations {
             hits.push(match *source {
@@ -146,7 +146,7 @@ impl Store {
     }
 
     /// The answer without asking the store.
-    fn count_cached(&self, operation: &Operation<'_>, now: Now) -> Counter {
+    fn count_cached(&self, operation: &Operation<'_>, now: Now) -> CounterValue {
         let amount = operation.amount;
         add(&self.statistics.over_memory, u64::from(operation.key.kind.is_whole_window()));
         if amount == 0 || operation.key.limit.count_refused {
@@ -155,7 +155,7 @@ impl Store {
         // The hit is not counted, so the next one must not coalesce with it.
         self.coalesce.forget(operation.key.limit, operation.key.part);
         let hit = self.count_here(&Operation { amount: 0, ..*operation }, now);
-        Counter { count: hit.count.saturating_add(amount), ..hit }
+        CounterValue { count: hit.count.saturating_add(amount), ..hit }
     }
 
     /// A reply without the hits of earlier requests, if those created the key: then it was reset or had expired, and
@@ -179,7 +179,7 @@ impl Store {
 
     /// The counter where the store did not do an operation. `on_store_failure` applies to a server that is known to be
     /// down. After a single time-out the hit is always counted in this process, on top of the last count seen.
-    fn count_without_store(&self, operation: &Operation<'_>, error: StoreError, now: Now) -> Option<Counter> {
+    fn count_without_store(&self, operation: &Operation<'_>, error: StoreError, now: Now) -> Option<CounterValue> {
         match (error, self.on_failure) {
             (StoreError::Unavailable, OnStoreFailure::Dunno | OnStoreFailure::Defer) => None,
             _ => Some(self.count_here(operation, now)),
@@ -196,7 +196,7 @@ impl Store {
     }
 
     /// Remembers the reply of the store, and makes the counter of it.
-    fn remember(&self, operation: &Operation<'_>, reply: CounterReply, now: Now) -> Counter {
+    fn remember(&self, operation: &Operation<'_>, reply: CounterReply, now: Now) -> CounterValue {
         let Operation { key, amount, exptime, threshold } = *operation;
         let id = self.counter_id_of_open_window(key, now);
         let CounterReply::Count { count, left } = reply else {
@@ -232,6 +232,6 @@ impl Store {
         }
         let longest = || ban.map_or(exptime, |ban| ban.length(count));
         let left = left.or(known.map(|hit| hit.left_seconds())).unwrap_or_else(longest);
-        Counter { count, left, added: amount }
+        CounterValue { count, left, added: amount }
     }
 }

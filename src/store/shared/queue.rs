@@ -221,12 +221,12 @@ impl<C> CommandQueue<C> {
         let mut state = self.state();
         let stranded = std::mem::take(&mut state.commands);
         let decisions = unanswered + stranded.iter().filter(|pending| pending.is_first).count() as u64;
-        let news = state.breaker.open(cause, decisions, Instant::now());
+        let logged = state.breaker.open(cause, decisions, Instant::now());
         drop(state);
         for mut pending in stranded {
             pending.finish(Err(StoreError::Unavailable));
         }
-        self.server.went_down(news, cause);
+        self.server.went_down(logged, cause);
     }
 
     fn state(&self) -> MutexGuard<'_, CommandQueueState<C>> {

@@ -73,8 +73,8 @@ impl StoreServer {
     }
 
     /// The breaker was opened.
-    pub fn went_down(&self, news: DownLog, cause: &str) {
-        match news {
+    pub fn went_down(&self, logged: DownLog, cause: &str) {
+        match logged {
             DownLog::Begins => {
                 add(&self.statistics.store_outages, 1);
                 self.log.change(LogEvent::Store, Severity::Err, "STORE_DOWN", |line| {

@@ -74,11 +74,11 @@ impl Checkpoints {
         };
         let soon = self.pages.load(Ordering::Relaxed) >= SOON;
         let mut state = lock(&wanted.state);
-        let news = state.since.is_none() || soon && !state.soon;
+        let has_changed = state.since.is_none() || soon && !state.soon;
         state.since.get_or_insert_with(Instant::now);
         state.soon |= soon;
         drop(state);
-        if news {
+        if has_changed {
             wanted.changed.notify_one();
         }
     }

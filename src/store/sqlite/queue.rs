@@ -267,13 +267,13 @@ impl JobQueue {
         let stranded: Vec<_> = running.chain(waiting).filter(|(waiting, _)| waiting.reply.is_some()).collect();
         let decisions = unanswered + stranded.iter().filter(|(waiting, _)| waiting.is_first).count() as u64;
         state.failures = 0;
-        let news = state.breaker.open(cause, decisions, Instant::now());
+        let logged = state.breaker.open(cause, decisions, Instant::now());
         drop(state);
         self.work.notify_all();
         for (mut waiting, error) in stranded {
             waiting.finish(Err(error));
         }
-        self.server.went_down(news, cause);
+        self.server.went_down(logged, cause);
     }
 
     /// Gives up what is not done in time, for ever.

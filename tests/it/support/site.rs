@@ -12,7 +12,7 @@ use connshaper::observe::log::{Log, Severity};
 use connshaper::observe::statistics::Statistics;
 use connshaper::policy::decision::Violation;
 use connshaper::policy::key::KeyPart;
-use connshaper::policy::{Counter, CounterKind, Key, Limit, Operation, sliding_window};
+use connshaper::policy::{CounterKind, CounterValue, Key, Limit, Operation, sliding_window};
 use connshaper::store::Store;
 use connshaper::store::local::Table;
 use connshaper::store::shared::backend::{
@@ -265,7 +265,7 @@ impl Host {
         part: &KeyPart,
         asked: &[(CounterKind, u32)],
         now: Now,
-    ) -> Vec<Option<Counter>> {
+    ) -> Vec<Option<CounterValue>> {
         let operation = |&(purpose, amount): &(CounterKind, u32)| {
             let exptime = match purpose {
                 CounterKind::Slot(_) => sliding_window::lifetime(limit.exptime),
@@ -277,12 +277,12 @@ impl Host {
     }
 
     /// One hit of the window, or a read of it.
-    pub async fn hit(&self, limit: &Limit, part: &KeyPart, amount: u32, now: Now) -> Counter {
+    pub async fn hit(&self, limit: &Limit, part: &KeyPart, amount: u32, now: Now) -> CounterValue {
         self.count(limit, part, &[(CounterKind::FixedWindow, amount)], now).await[0].expect("a store that is there")
     }
 
     /// Reads a counter.
-    pub async fn read(&self, limit: &Limit, part: &KeyPart, purpose: CounterKind, now: Now) -> Counter {
+    pub async fn read(&self, limit: &Limit, part: &KeyPart, purpose: CounterKind, now: Now) -> CounterValue {
         self.count(limit, part, &[(purpose, 0)], now).await[0].expect("a store that is there")
     }
 
