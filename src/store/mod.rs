@@ -161,7 +161,7 @@ impl Store {
     pub fn take_back(&self, refund: &Refund<'_>, now: Now) {
         let Refund { limit, part, kind, amount } = refund;
         let key = Key { limit, part, kind: *kind };
-        // CounterValues that were not sent to the shared store need not be taken back from it.
+        // Hits that were not sent to the shared store need not be taken back from it.
         let sent = self.over.take_back(&key, *amount);
         self.take_back_sent(&self.counter(&key), *amount, sent, now);
         // Else the next hit would coalesce with one that no longer counts, and pass.
